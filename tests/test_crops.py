@@ -276,6 +276,17 @@ def test_a_short_budget_has_enough_small_images_but_half_of_it_is_for_whole_ones
         assert [drawn.count(one) for one in dict.fromkeys(drawn)] == counts
 
 
+@pytest.mark.usefixtures("tiny_parts")
+def test_a_discriminator_on_pixels_alone_sees_whole_images() -> None:
+    generator, discriminator = build(model("own", height=80))
+    assert generator.coarse_sizes == () and phases(generator) == [(None, 1.0)]
+    inputs = draw(model("own", height=80), 0)
+    nets = Networks(generator, discriminator, generator, discriminator)
+    accumulate_gradients(nets, inputs, CONFIG, (), 16, penalise=True)
+    for weight in generator.parameters():
+        assert weight.grad is not None and torch.isfinite(weight.grad).all()
+
+
 @pytest.mark.parametrize("side", [28, 41])
 def test_a_finer_grid_adds_details_to_the_enlarged_smaller_image(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At first none, so that the images stay as they are at the change of size."""

@@ -81,8 +81,8 @@ def generated_parts(
     generator: Generator, discriminator: nn.Module, z: Tensor, labels: Tensor | None, places: Tensor | None
 ) -> list[Tensor]:
     """`parts_of` generated images. A generator that draws windows only draws what is seen."""
-    crops = isinstance(discriminator, CropDiscriminator) and places is not None
-    if crops and generator.draws_windows and generator.coarse is None:
+    sees_crops = isinstance(discriminator, CropDiscriminator) and places is not None
+    if sees_crops and generator.draws_windows and generator.coarse is None:
         small, *crops = generator(z, labels, discriminator.windows(places))
         return discriminator.reduced(small, crops)
     return parts_of(discriminator, generator(z, labels), places)

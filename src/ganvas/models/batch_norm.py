@@ -95,8 +95,8 @@ def follow_statistics(network: nn.Module, copies: Sequence[nn.Module] = ()) -> N
 
     copies: networks that share its running statistics, for other parts of the batch. Averages over all ranks.
     """
-    layers = [*zip(layers_of(network), *(layers_of(copy) for copy in copies), strict=True)]
-    groups = [same for same in layers if any(one.seen is not None for one in same)]  # a coarse phase omits some
+    all_layers = [*zip(layers_of(network), *(layers_of(copy) for copy in copies), strict=True)]
+    groups = [same for same in all_layers if any(one.seen is not None for one in same)]  # a coarse phase omits some
     if not groups:
         return
     seen = [torch.stack([one.seen for one in layers if one.seen is not None]).sum(dim=0) for layers in groups]

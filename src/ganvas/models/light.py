@@ -6,9 +6,9 @@ block each, which completes the large structures. Normalising each image separat
 (RESULTS.md). Labels act only through the gates, so that they cannot replace the latent.
 
 Training of images from 128 pixels on begins with images of 40 to 79 pixels, where a step costs little: each finer grid
-then adds details to the enlarged smaller image (as in Karras et al. 2020b). Above 160 pixels the last details come from
-a few feature maps, doubled by pixel shuffle (Shi et al. 2016), and training computes them only in the windows that the
-discriminator sees.
+then adds details to the enlarged smaller image (as in StyleGAN2: Karras et al. 2020). Above 160 pixels the last details
+come from a few feature maps, doubled by pixel shuffle (Shi et al. 2016), and training computes them only in the windows
+that the discriminator sees.
 """
 
 from __future__ import annotations
@@ -195,8 +195,9 @@ class Generator(contract.Generator):
             for i, (before, after) in enumerate(itertools.pairwise(maps[-1:] + few), 1)
         ]
         self.tail = nn.ModuleList(tail)
-        self.draws_windows = bool(tail)
-        self.coarse_sizes = tuple(trunk[i] for i in drawn if tail or i < len(trunk) - 1)
+        if config.discriminator != "own":  # a discriminator on pixels alone sees whole images only
+            self.draws_windows = bool(tail)
+            self.coarse_sizes = tuple(trunk[i] for i in drawn if tail or i < len(trunk) - 1)
         self.size = grids[-1]
         self.first = drawn[0]  # grid of the smallest images
         self.to_picture = nn.Conv2d(maps[self.first], config.channels, 3, padding=1)
@@ -284,22 +285,17 @@ def build(config: ModelConfig) -> tuple[Generator, compact.Discriminator]:
 
 def defaults(setting: Setting) -> Defaults:
     shorter = min(setting.height, setting.width)
-    grows = _based_on(shorter) < shorter
-    warmup: Defaults = {"warmup": (0.01, "of the budget; training begins with small images")} if grows else {}
-    return (
-        modern_defaults(setting)
-        | warmup
-        | {
-            "discriminator": ("both", "pixels and pretrained features: better than either alone"),
-            "base": (12 if setting.on_cpu else 32, "feature maps of the finest grid"),
-            "widest": (0, "the architecture's own limit")
-            if setting.on_cpu
-            else (512, "feature maps of the finest grid"),
-            "r1": compact.penalty(setting),
-            "lr": (1e-3, "tuned for this network"),
-            "lr_end": (0.01, "learning rate decays to a hundredth: better final images"),
-        }
-    )
+    usual = modern_defaults(setting)
+    if _based_on(shorter) < shorter:
+        usual["warmup"] = (0.01, "of the budget; training begins with small images")
+    return usual | {
+        "discriminator": ("both", "pixels and pretrained features: better than either alone"),
+        "base": (12 if setting.on_cpu else 32, "feature maps of the finest grid"),
+        "widest": (0, "the architecture's own limit") if setting.on_cpu else (512, "feature maps of the finest grid"),
+        "r1": compact.penalty(setting),
+        "lr": (1e-3, "tuned for this network"),
+        "lr_end": (0.01, "learning rate decays to a hundredth: better final images"),
+    }
 
 
 def _based_on(height: int) -> int:

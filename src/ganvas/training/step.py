@@ -41,8 +41,8 @@ from ganvas.training.workers import Networks, Workers
 
 _WARMUP_STEPS = 100  # minimum steps of a warm-up
 _START, START_STEPS = 0.1, 200  # start phase: fraction of the budget, and minimum number of steps
-_COARSE_SHARE = 0.25  # at the end of a phase, the fraction of the time so far that smaller images took; but at least
-_COARSE_IMAGES, _MOST_COARSE = 2_500, 0.5  # this many images of each smaller size, up to this fraction of the budget
+_COARSE_SHARE = 0.25  # fraction of the budget up to the end of a phase that smaller images take
+_COARSE_IMAGES, _MOST_COARSE = 2_500, 0.5  # minimum images of each smaller size; maximum fraction of the budget for it
 PATH_INTERVAL = 4  # steps between path-length regularisations (Karras et al. 2020)
 _PATH_SHARE = 2  # it uses one of this many images, because it needs a double backward pass of the generator
 
