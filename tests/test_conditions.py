@@ -354,7 +354,7 @@ def test_all_modern_networks_take_vectors(model: str) -> None:
 
 def test_heads_on_features_take_vectors() -> None:
     torch.manual_seed(0)
-    head = Head(8, 8, 8, 3)
+    head = Head(8, 8, 3)
     view = torch.randn(3, 8, 8, 8)
     torch.testing.assert_close(head(view, torch.eye(3)), head(view, torch.arange(3)))
 

@@ -53,7 +53,8 @@ def drawn(model: ModelConfig, num: int = 4, coarse: tuple[int, int] | None = Non
     mine = generator.state_dict()
     fitted = {name: fit(tensor, mine[name], channels) for name, tensor in theirs.items()}
     missing, _ = generator.load_state_dict(fitted, strict=False)  # ty: ignore[invalid-argument-type]
-    assert all(name.startswith("to_details") or int(name.split(".")[1]) >= NUM_STAGES for name in missing)
+    new = ("to_details", "tail")
+    assert all(name.startswith(new) or int(name.split(".")[1]) >= NUM_STAGES for name in missing)
     measure_statistics(generator, model)
     generator.coarse = coarse
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_both_networks_and_the_average_get_them(photos: Path) -> None:
     origin = shipped_origin(state.model)
     lines = take_over(state, origin)
     # Only the pixel discriminator starts from new weights.
-    assert "55 of 55" in lines[0] and "own." in lines[1]
+    assert "56 of 56" in lines[0] and "own." in lines[1]
     for network, theirs in (
         (state.generator, origin.generator),
         (state.ema.average, origin.generator),
@@ -124,8 +125,9 @@ def test_other_sizes_start_with_the_same_images(changes: dict, usual: torch.Tens
     assert likeness.trace() / 4 > max(0.4, others + 0.2), likeness
 
 
-def test_twice_the_size_begins_with_exactly_these_images(usual: torch.Tensor) -> None:
-    images = drawn(dataclasses.replace(MODEL, height=128, width=128), coarse=(64, 64))
+@pytest.mark.parametrize("side", [72, 96, 128, 256])
+def test_larger_sizes_begin_with_exactly_these_images(side: int, usual: torch.Tensor) -> None:
+    images = drawn(dataclasses.replace(MODEL, height=side, width=side), coarse=(64, 64))
     torch.testing.assert_close(images, usual)
 
 

@@ -140,7 +140,7 @@ def test_gray_to_colour_of_one_size_keeps_everything(colour: Path) -> None:
         ("light", 32, 64, 8),
         ("light", 64, 128, 16),
         ("light", 64, 800, 16),
-        ("light", 48, 96, 8),
+        ("light", 48, 96, 16),
     ],
 )
 def test_the_widths_of_coarse_grids_match(model: str, before: int, after: int, base: int) -> None:

@@ -33,6 +33,13 @@ class Generator(_Network):
     images has no batch statistics.
     """
 
+    moves_latents = False
+    """Whether it has `move_latents`."""
+
+    def move_latents(self, mean: Tensor, factor: Tensor) -> None:
+        """Changes the weights so that a latent z (z_dim,) gives the image that mean + factor z gave before."""
+        raise NotImplementedError
+
     @property
     def depths(self) -> list[nn.Module]:
         """Modules whose outputs are the features (N, maps, h, w), coarse to fine; mixing exchanges their statistics."""

@@ -75,6 +75,10 @@ class CropDiscriminator(ViewDiscriminator):
         for part, x in zip(self.each(), self.parts_of(images, places.to(images.device)), strict=True):
             part.calibrate(x)
 
+    def described(self, images: Tensor) -> Tensor:
+        (whole,) = self.reduced(images, [])
+        return self.each()[0].described(whole)
+
     def each(self) -> list[FeatureDiscriminator]:
         return [part for part in self.parts if isinstance(part, FeatureDiscriminator)]
 

@@ -5,10 +5,10 @@ grid. SiLU replaces gated linear units, at half the cost. Coarse grids, where an
 block each, which completes the large structures. Normalising each image separately loses brightness and colours
 (RESULTS.md). Labels act only through the gates, so that they cannot replace the latent.
 
-Training of images from 128 pixels on begins with images of 40 to 79 pixels, where a step costs little: each finer grid
-then adds details to the enlarged smaller image (as in StyleGAN2: Karras et al. 2020). Above 160 pixels the last details
-come from a few feature maps, doubled by pixel shuffle (Shi et al. 2016), and training computes them only in the windows
-that the discriminator sees.
+Training of images above 64 pixels begins with images of 64 pixels, where a step costs little and the grids are those of
+the starting weights: each finer grid then adds details to the enlarged smaller image (as in StyleGAN2: Karras et al.
+2020). Above 160 pixels the last details come from a few feature maps, doubled by pixel shuffle (Shi et al. 2016), and
+training computes them only in the windows that the discriminator sees.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ from ganvas.models.layers import (
     without_pattern,
 )
 
-COARSEST = 4  # maximum shorter side of the first grid
+SMALL = 64  # shorter side of the images that the training of larger ones begins with
+_COARSEST = 4  # maximum shorter side of the first grid
 _WIDEST = 128  # maximum feature maps of a grid
 _HIDDEN = 64  # hidden features of the gates
 _TRUNK = 256  # maximum longer side of the small images that large ones are enlarged from
-_GROWN = 128  # minimum shorter side of images whose training begins with smaller ones; at 96 it is worse (RESULTS.md)
-_SMALLEST = 40  # minimum shorter side of those
 _NOISY = 32  # minimum shorter side of the grids with noise
 _DEEP = 16  # maximum shorter side of the grids with a residual block
 _LEAST_MAPS = 4  # minimum feature maps after the last doubling
@@ -96,12 +95,14 @@ class _Residual(nn.Module):
 class _Stage(nn.Module):
     """Upsamples to `size`, then `num` times convolution, batch renormalisation, gates and SiLU.
 
-    Fine grids have noise, coarse ones a residual block.
+    Fine grids have noise, coarse ones a residual block. Grids above `SMALL` are not always twice the size of the one
+    before, and use bilinear interpolation.
     """
 
     def __init__(self, before: int, after: int, size: tuple[int, int], num: int, config: ModelConfig) -> None:
         super().__init__()
         self.size = size
+        self.upsample = "nearest" if min(size) <= SMALL else "bilinear"
         self.noise = _Noise(after, size) if min(size) >= _NOISY else None
         self.convs = nn.ModuleList(
             nn.Conv2d(before if i == 0 else after, after, 3, padding=1, bias=False) for i in range(num)
@@ -114,7 +115,7 @@ class _Stage(nn.Module):
         self.residual = _Residual(after) if min(size) <= _DEEP else None
 
     def forward(self, x: Tensor, hidden: Tensor, labels: Tensor | None) -> Tensor:
-        x = F.interpolate(x, size=self.size, mode="nearest")
+        x = F.interpolate(x, size=self.size, mode=self.upsample)
         gain = 1 + self.gate(hidden)
         added = torch.zeros_like(gain)
         if self.classes is not None:
@@ -165,25 +166,42 @@ def _shuffle_quarters(x: Tensor) -> Tensor:
     return x.reshape(num, 2 * height, 2 * width, maps // 4).permute(0, 3, 1, 2)
 
 
+def grids_of(height: int, width: int) -> tuple[list[tuple[int, int]], int]:
+    """Grid sizes from coarse to fine for images of this size, and how many of the last ones are pixel shuffles.
+
+    64x64 -> 4, 8, 16, 32, 64; 96x128 -> 4x5, ..., 64x85, 96x128; 800x800 -> 4, ..., 64, 113, 200, 400, 800. A pixel
+    shuffle doubles the grid. Above `SMALL`, the other factors are equal and nearly 2.
+    """
+    size, shuffled = (height, width), list[tuple[int, int]]()
+    while max(size) > (_TRUNK if shuffled else crops.LARGE):
+        shuffled.insert(0, size)
+        size = (-(-size[0] // 2), -(-size[1] // 2))
+    factor = min(size) / SMALL
+    num = max(1, round(math.log2(factor))) if factor > 1 else 0
+    small = [
+        (round(size[0] * scale), round(size[1] * scale)) for scale in (factor ** (i / num - 1) for i in range(num))
+    ]
+    grids = [*small, size, *shuffled]
+    return [*stages(*grids[0], _COARSEST)[:-1], *grids], len(shuffled)
+
+
 class Generator(contract.Generator):
     """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
     mixes_images = True  # in the gradient of batch renormalisation
+    moves_latents = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        grids = stages(config.height, config.width, COARSEST)
+        grids, shuffled = grids_of(config.height, config.width)
         limit = config.widest or max(_WIDEST, config.base)
-        side = max(config.height, config.width)
-        shuffled = max(1, math.ceil(math.log2(side / _TRUNK))) if side > crops.LARGE else 0
-        shuffled = min(shuffled, len(grids) - 1)
         trunk = grids[: len(grids) - shuffled]
-        drawn = [i for i, grid in enumerate(trunk) if min(grid) >= _smallest(min(grids[-1]))] or [len(trunk) - 1]
+        drawn = [i for i, grid in enumerate(trunk) if min(grid) >= SMALL] or [len(trunk) - 1]
         maps = [min(config.base * 2 ** max(0, drawn[0] - i), limit) for i in range(len(trunk))]
         few = [max(_LEAST_MAPS, config.base // 3) * 2**level for level in reversed(range(shuffled))]
         self.grid, self.maps = grids[0], maps[0]
         self.hidden = nn.Linear(config.z_dim, _HIDDEN)
-        self.start = nn.Linear(config.z_dim, maps[0] * grids[0][0] * grids[0][1], bias=False)
+        self.start = nn.Linear(config.z_dim, maps[0] * grids[0][0] * grids[0][1])
         self.norm = BatchNorm(maps[0])
         self.stages = nn.ModuleList(
             _Stage(before, after, grid, config.blocks, config)
@@ -214,6 +232,12 @@ class Generator(contract.Generator):
                 layer.start()
         for layer in self.to_details:
             nn.init.zeros_(layer.get_parameter("weight"))
+
+    @torch.no_grad()
+    def move_latents(self, mean: Tensor, factor: Tensor) -> None:
+        for layer in (self.hidden, self.start):
+            layer.bias.add_(layer.weight @ mean)
+            layer.weight.copy_(layer.weight @ factor)
 
     @property
     def depths(self) -> list[nn.Module]:
@@ -267,11 +291,6 @@ class Generator(contract.Generator):
         return cut(part, window.starts - factor * starts, window.sides)
 
 
-def _smallest(shorter: int) -> int:
-    """Minimum shorter side of the images that training draws, from that of the whole images."""
-    return _SMALLEST if shorter >= _GROWN else shorter
-
-
 def _in_full(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x) in the type of its weights, also where the rest uses narrow types."""
     with full_precision(x):
@@ -300,10 +319,7 @@ def defaults(setting: Setting) -> Defaults:
 
 def _based_on(height: int) -> int:
     """Height of the images that training begins with."""
-    smallest = _smallest(height)
-    while (halved := -(-height // 2)) >= smallest:
-        height = halved
-    return height
+    return min(height, SMALL)
 
 
 def preferred(setting: Setting) -> str | None:

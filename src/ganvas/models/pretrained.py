@@ -30,6 +30,7 @@ NUM_VIEWS = len(VIEWS)
 MOST = 128  # maximum feature maps of a head
 _WIDER = 4  # maximum feature maps of a head, relative to those of its view
 _COARSEST = 4  # a head halves its view until the shorter side is at most this
+_DEEPEST = 64  # heads for larger images than this are not deeper, but have more logits; shorter side in pixels
 _SMALLEST = 32  # minimum input side of the frozen network in pixels; smaller images are enlarged
 CALIBRATION = 64  # real images used to scale the views
 _DETAIL_MAPS = 16  # feature maps of the head on details
@@ -86,16 +87,19 @@ class _Fixed(nn.Module):
 
 
 class Head(nn.Module):
-    """A view (N, M, h, w) and labels (N,) -> logits (N,); conditional by projection (Miyato and Koyama 2018)."""
+    """A view (N, M, h, w) and labels (N,) -> logits (N,); conditional by projection (Miyato and Koyama 2018).
 
-    def __init__(self, maps: int, height: int, width: int, label_size: int) -> None:
+    side: shorter side of the view that the layers are made for. Of larger views the logit is a mean over parts.
+    """
+
+    def __init__(self, maps: int, side: int, label_size: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         most = min(_WIDER * maps, MOST)
-        while min(height, width) > _COARSEST:
+        while side > _COARSEST:
             after = min(2 * maps, most)
             layers += [scaled_init(nn.Conv2d(maps, after, 4, 2, 1)), nn.LeakyReLU(LEAK)]
-            maps, height, width = after, height // 2, width // 2
+            maps, side = after, side // 2
         if not layers:
             layers = [scaled_init(nn.Conv2d(maps, maps, 3, padding=1)), nn.LeakyReLU(LEAK)]
         self.layers = nn.Sequential(*layers)
@@ -176,6 +180,10 @@ class ViewDiscriminator(contract.Discriminator):
         """Scales the views to standard deviation 1 on these real images; without it the heads saturate (RESULTS.md)."""
         raise NotImplementedError
 
+    def described(self, images: Tensor) -> Tensor:
+        """(N, K): mean and standard deviation of each feature map of the frozen network, without augmentation."""
+        raise NotImplementedError
+
 
 class FeatureDiscriminator(ViewDiscriminator):
     """Heads on five views of the whole image.
@@ -206,11 +214,10 @@ class FeatureDiscriminator(ViewDiscriminator):
         self.down = nn.ModuleList(_Fixed(coarse, fine, 1) for coarse, fine in zip(VIEWS[1:], _CROSS[:-1], strict=True))
         self.mix = nn.ModuleList(_Fixed(before, after, 3) for before, after in zip(_CROSS, VIEWS, strict=True))
         self.register_buffer("scales", torch.ones(len(VIEWS)))
-        height, width = _seen_size(config.height, config.width)
-        sides = [_FINEST * 2**level for level in range(NUM_VIEWS)]
-        grids = [(-(-height // side), -(-width // side)) for side in sides]
+        side = min(*_seen_size(config.height, config.width), _DEEPEST)
         self.heads = nn.ModuleList(
-            Head(self.grounds * maps, *grid, config.label_size) for maps, grid in zip(VIEWS, grids, strict=True)
+            Head(self.grounds * maps, -(-side // (_FINEST * 2**level)), config.label_size)
+            for level, maps in enumerate(VIEWS)
         )
 
     def views(self, parts: list[Tensor]) -> list[Tensor]:
@@ -234,11 +241,7 @@ class FeatureDiscriminator(ViewDiscriminator):
 
     def seen(self, images: Tensor) -> list[Tensor]:
         """The mixed features of each level, fine to coarse, with mean square about 1."""
-        rgb = _over_grounds(images) if self.grounds == 2 else images.expand(-1, 3, -1, -1)
-        size = _seen_size(*rgb.shape[2:])
-        if size != tuple(rgb.shape[2:]):
-            rgb = F.interpolate(rgb, size=size, mode="bilinear")
-        levels = [mix(x) for mix, x in zip(self.cross, self.frozen(rgb), strict=True)]
+        levels = [mix(x) for mix, x in zip(self.cross, self.frozen(self.rgb(images)), strict=True)]
         views: list[Tensor] = []
         for i in reversed(range(len(levels))):
             x = levels[i]
@@ -248,6 +251,17 @@ class FeatureDiscriminator(ViewDiscriminator):
         if self.grounds == 2:
             views = [torch.cat(view.chunk(2), dim=1) for view in views]
         return [view / scale for view, scale in zip(views, self.scales, strict=True)]
+
+    def rgb(self, images: Tensor) -> Tensor:
+        """Input of the frozen network: (N, 3, H, W), or (2N, 3, H, W) of transparent images."""
+        rgb = _over_grounds(images) if self.grounds == 2 else images.expand(-1, 3, -1, -1)
+        size = _seen_size(*rgb.shape[2:])
+        return rgb if size == tuple(rgb.shape[2:]) else F.interpolate(rgb, size=size, mode="bilinear")
+
+    @torch.no_grad()
+    def described(self, images: Tensor) -> Tensor:
+        rows = [moment for x in self.frozen(self.rgb(images)) for moment in (x.mean(dim=(2, 3)), x.std(dim=(2, 3)))]
+        return torch.cat([part for row in rows for part in row.chunk(self.grounds)], dim=1)
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:

@@ -22,6 +22,7 @@ from ganvas.run import Run, timestamp
 from ganvas.run_config import RunConfig, RunData
 from ganvas.system.device import Device, agree, barrier, rank, world_size
 from ganvas.training.clock import total_images
+from ganvas.training.latents import fit_latents
 from ganvas.training.loop import Examine
 from ganvas.training.plan import Chooser, choose_machine, plan
 from ganvas.training.plan_text import show_plan
@@ -84,6 +85,7 @@ def open_session(
         lines = take_over(state, origin or open_start(record.start, info.config))
         for line in [NOTICE] if record.start == SHIPPED else lines:
             display.say(f"  {line}")
+        fit_latents(state)
     if checkpoint is None and (sizes := state.generator.coarse_sizes):
         display.say(f"  begins with smaller images, from {sizes[0][0]}x{sizes[0][1]}: their previews are smooth")
     if checkpoint is not None:

@@ -3,6 +3,7 @@ images of all kinds have in common.
 
 They are a generator of 64x64 colour images and the heads of its discriminator; starting_weights/README.md names the
 images. For other sizes the coarse stages of the generator keep their weights, and additional fine ones start as copies.
+`latents` then fits them to the training images.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError
 from ganvas.models import build_generator
 from ganvas.models.crops import part_sizes
-from ganvas.models.layers import stages
-from ganvas.models.light import COARSEST
+from ganvas.models.light import grids_of
 from ganvas.training.transfer import Origin, Tensors, open_origin
 
 NONE = "none"  # --from none: new random weights
@@ -41,7 +41,7 @@ def start_for(model: ModelConfig, asked: str | None) -> str | None:
     """
     fits = all(getattr(model, name) == getattr(MODEL, name) for name in _FIXED)
     fits &= model.discriminator != "own" and model.channels in (1, 3)
-    fits &= len(stages(model.height, model.width, COARSEST)) > NUM_STAGES
+    fits &= len(grids_of(model.height, model.width)[0]) > NUM_STAGES
     return {NONE: None, None: SHIPPED if fits else None}.get(asked, asked)
 
 
@@ -93,6 +93,8 @@ def grown(theirs: Tensors, model: ModelConfig) -> Tensors:
         parts = name.split(".")
         if name == "start.weight":
             known[name] = _resampled(theirs[name], model)
+        elif name == "start.bias":
+            known[name] = torch.zeros_like(own)
         elif parts[0] == "stages" and int(parts[1]) >= NUM_STAGES and parts[2] == "convs":
             known[name] = nn.init.dirac_(own)
         elif name in theirs and name not in known:
@@ -106,7 +108,7 @@ def grown(theirs: Tensors, model: ModelConfig) -> Tensors:
 
 def _resampled(weight: Tensor, model: ModelConfig) -> Tensor:
     """The first layer's weight (h * w * maps, z), resampled to the first grid of another size."""
-    before, after = (stages(one.height, one.width, COARSEST)[0] for one in (MODEL, model))
+    before, after = (grids_of(one.height, one.width)[0][0] for one in (MODEL, model))
     images = weight.unflatten(0, (*before, -1)).permute(3, 2, 0, 1)
     images = F.interpolate(images, size=after, mode="bilinear", align_corners=False)
     return images.permute(2, 3, 1, 0).flatten(0, 2)

@@ -97,7 +97,7 @@ class TrainState:
         self.discriminator.load_state_dict({name: fresh[name] if name in learning else kept[name] for name in kept})
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
-        for average in [self.ema.average, *(self.powers.averages if self.powers is not None else ())]:
+        for average in self.averages:
             average.load_state_dict(self.generator.state_dict())
 
     def measure_generator(self) -> None:
@@ -107,12 +107,22 @@ class TrainState:
 
     def measure_averages(self) -> None:
         """Sets the running statistics of the averages, to be called before they are used."""
-        for average in [self.ema.average, *(self.powers.averages if self.powers is not None else ())]:
+        for average in self.averages:
             self.measure(average)
 
     def measure(self, generator: Generator) -> None:
         """Sets the running statistics of a generator of this training; leaves it in evaluation mode."""
-        measure_statistics(generator, self.model, labels_in_turn(self.model, self.batches.pack.schema))
+        measure_statistics(generator, self.model, self.labels_in_turn)
+
+    @property
+    def averages(self) -> list[Generator]:
+        """All averages of the generator's weights."""
+        return [self.ema.average, *(self.powers.averages if self.powers is not None else ())]
+
+    @property
+    def labels_in_turn(self) -> torch.Tensor | None:
+        """See `model_file.labels_in_turn`."""
+        return labels_in_turn(self.model, self.batches.pack.schema)
 
     @property
     def augmentation(self) -> torch.Tensor:

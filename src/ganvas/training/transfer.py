@@ -110,10 +110,8 @@ def take_over(state: TrainState, origin: Origin) -> list[str]:
             )
         network.load_state_dict(taken, strict=False)
         lines.append(_describe(name, mine, tensors, taken))
-    state.ema.average.load_state_dict(state.generator.state_dict())
-    if state.powers is not None:
-        for average in state.powers.averages:
-            average.load_state_dict(state.generator.state_dict())
+    for average in state.averages:
+        average.load_state_dict(state.generator.state_dict())
     return lines
 
 

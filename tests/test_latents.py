@@ -1,0 +1,100 @@
+"""The fit of given weights to the training images, before the first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganvas.config import DataConfig, ModelConfig, TrainOptions
+from ganvas.data import open_pack
+from ganvas.data.batches import Batches, images_at
+from ganvas.generator import to_pixels
+from ganvas.image_files import save_png
+from ganvas.models import batch_norm, build_generator
+from ganvas.system.device import choose_device
+from ganvas.training import latents
+from ganvas.training.latents import fit_latents
+from ganvas.training.plan import plan
+from ganvas.training.starting_weights import MODEL, shipped_origin
+from ganvas.training.state import TrainState
+from ganvas.training.transfer import take_over
+
+
+def test_moved_latents_give_the_images_of_the_others() -> None:
+    torch.manual_seed(0)
+    generator = build_generator(ModelConfig("light", 24, 20, 3, z_dim=8, base=4, discriminator="both")).eval()
+    z, mean, factor = torch.randn(4, 8), torch.randn(8), torch.randn(8, 8).tril()
+    with torch.no_grad():
+        before = generator(mean + z @ factor.T)
+        generator.move_latents(mean, factor)
+        torch.testing.assert_close(generator(z), before, atol=1e-5, rtol=1e-4)
+
+
+def mean_image(images: Tensor) -> Tensor:
+    """The mean of images (N, C, H, W), 8x8 pixels."""
+    return F.adaptive_avg_pool2d(images.mean(dim=0), 8)
+
+
+def begun(folder: Path, **budget: float) -> TrainState:
+    """The state of a run on these images with the weights in the package."""
+    pack, device = open_pack(folder, DataConfig(size=MODEL.height, holdout=0)), choose_device("cpu")
+    planned = plan(pack, TrainOptions(device="cpu", **budget), device)  # ty: ignore[invalid-argument-type]
+    state = TrainState(planned.model, planned.config, Batches(pack, 8), device)
+    take_over(state, shipped_origin(state.model))
+    return state
+
+
+def drawn(state: TrainState, num: int = 64) -> Tensor:
+    state.measure(state.generator)
+    z = torch.randn(num, MODEL.z_dim, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        return state.generator(z)
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images of one kind that the weights draw: those with the lightest background."""
+    generator = build_generator(MODEL).eval()
+    generator.load_state_dict(shipped_origin(MODEL).generator)
+    with torch.no_grad():
+        images = generator(torch.randn(240, MODEL.z_dim, generator=torch.Generator().manual_seed(4)))
+    folder = tmp_path_factory.mktemp("drawings")
+    for i in images[:, :, :4].mean(dim=(1, 2, 3)).argsort(descending=True)[:48].tolist():
+        save_png(folder / f"{i}.png", to_pixels(images[i : i + 1], 8)[0])
+    return folder
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer images, which is quicker."""
+    monkeypatch.setattr(latents, "_MOST", 240)
+    monkeypatch.setattr(batch_norm, "MEASURED", 32)
+
+
+@pytest.mark.usefixtures("few")
+def test_generated_images_become_of_the_kind_of_the_training_images(drawings: Path) -> None:
+    state = begun(drawings, images=20_000)
+    pack = state.batches.pack
+    real = mean_image(images_at(pack, pack.training))
+    before = drawn(state)
+    fit_latents(state)
+    assert state.generator.training and state.generator.coarse is None and state.seconds > 0
+    after = drawn(state)
+    assert (mean_image(after) - real).norm() < 0.7 * (mean_image(before) - real).norm()
+    assert after.std(dim=0).mean() > 0.5 * before.std(dim=0).mean()  # not one image for all latents
+    for average in state.averages:
+        mine = state.generator.state_dict()
+        assert all(torch.equal(value, mine[name]) for name, value in average.named_parameters())
+
+
+@pytest.mark.usefixtures("few")
+def test_a_short_budget_has_no_time_for_it(drawings: Path) -> None:
+    for budget in ({"images": 500}, {"minutes": 1e-4}):
+        state = begun(drawings, **budget)
+        before = state.generator.start.weight.clone()  # ty: ignore[not-callable]
+        fit_latents(state)
+        assert torch.equal(state.generator.start.weight, before)  # ty: ignore[invalid-argument-type]
