@@ -81,7 +81,9 @@ def test_generated_images_become_of_the_kind_of_the_training_images(drawings: Pa
     pack = state.batches.pack
     real = mean_image(images_at(pack, pack.training))
     before = drawn(state)
-    fit_latents(state)
+    said = list[str]()
+    fit_latents(state, said.append)
+    assert len(said) == 1 and "latents" in said[0]
     assert state.generator.training and state.generator.coarse is None and state.seconds > 0
     after = drawn(state)
     assert (mean_image(after) - real).norm() < 0.7 * (mean_image(before) - real).norm()
@@ -96,5 +98,5 @@ def test_a_short_budget_has_no_time_for_it(drawings: Path) -> None:
     for budget in ({"images": 500}, {"minutes": 1e-4}):
         state = begun(drawings, **budget)
         before = state.generator.start.weight.clone()  # ty: ignore[not-callable]
-        fit_latents(state)
+        fit_latents(state, pytest.fail)
         assert torch.equal(state.generator.start.weight, before)  # ty: ignore[invalid-argument-type]

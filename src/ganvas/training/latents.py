@@ -7,6 +7,7 @@ training images are spent on kinds that the data do not contain (RESULTS.md).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ _BLOCK = 50  # images of a pass
 
 
 @torch.no_grad()
-def fit_latents(state: TrainState) -> None:
+def fit_latents(state: TrainState, say: Callable[[str], None]) -> None:
     """Changes the generator and its averages so that images of standard normal latents resemble the training images.
 
     In each round, each training image selects the most similar generated images, by features of the pretrained network.
@@ -38,6 +39,7 @@ def fit_latents(state: TrainState) -> None:
     few different images are selected, both change only in part.
 
     The time counts as training, and is at most 3% of the budget. Networks that do not support it are not changed.
+    say: shows a line of text.
     """
     generator, device = state.generator, state.device
     if not (generator.moves_latents and isinstance(state.discriminator, ViewDiscriminator)):
@@ -46,6 +48,7 @@ def fit_latents(state: TrainState) -> None:
     state.measure(generator)
     generator.coarse = next(iter(generator.coarse_sizes), None)
     if (num := _affordable(state)) >= _LEAST:
+        say("  fitting the latents of these weights to the training images")
         real = _described_real(state, num)
         noise = torch.Generator().manual_seed(_SEED)
         mean, covariance = torch.zeros(z_dim), torch.eye(z_dim)

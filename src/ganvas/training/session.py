@@ -85,7 +85,7 @@ def open_session(
         lines = take_over(state, origin or open_start(record.start, info.config))
         for line in [NOTICE] if record.start == SHIPPED else lines:
             display.say(f"  {line}")
-        fit_latents(state)
+        fit_latents(state, display.say)
     if checkpoint is None and (sizes := state.generator.coarse_sizes):
         display.say(f"  begins with smaller images, from {sizes[0][0]}x{sizes[0][1]}: their previews are smooth")
     if checkpoint is not None:
