@@ -17,7 +17,7 @@ from ganvas.image_files import save_png
 from ganvas.models import batch_norm, build_generator
 from ganvas.system.device import choose_device
 from ganvas.training import latents
-from ganvas.training.latents import fit_latents
+from ganvas.training.latents import fit_latents, fit_latents_again
 from ganvas.training.plan import plan
 from ganvas.training.starting_weights import MODEL, shipped_origin
 from ganvas.training.state import TrainState
@@ -52,7 +52,9 @@ def drawn(state: TrainState, num: int = 64) -> Tensor:
     state.measure(state.generator)
     z = torch.randn(num, MODEL.z_dim, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        return state.generator(z)
+        images = state.generator(z)
+    state.generator.train()
+    return images
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,9 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = build_generator(MODEL).eval()
     generator.load_state_dict(shipped_origin(MODEL).generator)
     with torch.no_grad():
-        images = generator(torch.randn(240, MODEL.z_dim, generator=torch.Generator().manual_seed(4)))
+        images = generator(torch.randn(120, MODEL.z_dim, generator=torch.Generator().manual_seed(4)))
     folder = tmp_path_factory.mktemp("drawings")
-    for i in images[:, :, :4].mean(dim=(1, 2, 3)).argsort(descending=True)[:48].tolist():
+    for i in images[:, :, :4].mean(dim=(1, 2, 3)).argsort(descending=True)[:24].tolist():
         save_png(folder / f"{i}.png", to_pixels(images[i : i + 1], 8)[0])
     return folder
 
@@ -71,7 +73,7 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer images, which is quicker."""
-    monkeypatch.setattr(latents, "_MOST", 240)
+    monkeypatch.setattr(latents, "_MOST", 120)
     monkeypatch.setattr(batch_norm, "MEASURED", 32)
 
 
@@ -100,3 +102,29 @@ def test_a_short_budget_has_no_time_for_it(drawings: Path) -> None:
         before = state.generator.start.weight.clone()  # ty: ignore[not-callable]
         fit_latents(state, pytest.fail)
         assert torch.equal(state.generator.start.weight, before)  # ty: ignore[invalid-argument-type]
+
+
+@pytest.mark.usefixtures("few")
+def test_they_are_fitted_again_once_after_half_of_the_budget(drawings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = begun(drawings, images=20_000)
+    state.total_images = 20_000
+    said = list[str]()
+
+    def changes() -> bool:
+        before = [network.state_dict()["start.weight"].clone() for network in (state.generator, state.ema.average)]
+        fit_latents_again(state, said.append)
+        after = [network.state_dict()["start.weight"] for network in (state.generator, state.ema.average)]
+        changed = [not torch.equal(*pair) for pair in zip(before, after, strict=True)]
+        assert changed[0] == changed[1] and state.generator.training and not state.ema.average.training
+        return changed[0]
+
+    state.images_seen = 9_999
+    assert not changes() and not said
+    state.images_seen = 10_000
+    with monkeypatch.context() as patch:  # not if the images are too similar to each other
+        patch.setattr(latents, "_DIVERSE", 10.0)
+        assert not changes()
+    assert state.state_dict()["counters"]["fitted_again"] == 1
+    state.fitted_again = 0
+    assert changes()
+    assert not changes() and len(said) == 2

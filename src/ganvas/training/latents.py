@@ -1,7 +1,8 @@
-"""Fits the latents of given weights to the training images, before the first step.
+"""Fits the latents of a generator to the training images: of given weights before the first step, and once later.
 
 Given weights draw images of several kinds, each from its own region of the latents. Without the fit, thousands of
-training images are spent on kinds that the data do not contain (RESULTS.md).
+training images are spent on kinds that the data do not contain. Halfway through training, some regions still give
+images with errors; training goes on with the latents of the other regions (RESULTS.md).
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import torch
 from torch import Tensor
 
 from ganvas.data.batches import images_at, spaced
+from ganvas.models.contract import Generator
 from ganvas.models.pretrained import ViewDiscriminator
 from ganvas.system.device import agree
 from ganvas.training.clock import total_images
 from ganvas.training.state import TrainState
 from ganvas.training.step import at_size
 
+_AGAIN = 0.5  # fraction of the budget after which the latents are fitted again
+_DIVERSE = 0.85  # minimum diversity for that, relative to real images, because the fit reduces it
 _ROUNDS = 3
 _MOST, _LEAST = 1000, 50  # training images, and generated images of a round; fewer than `_LEAST` decide nothing
 _SHARE = 0.03  # maximum fraction of the budget
@@ -30,9 +34,8 @@ _SEED = 0
 _BLOCK = 50  # images of a pass
 
 
-@torch.no_grad()
 def fit_latents(state: TrainState, say: Callable[[str], None]) -> None:
-    """Changes the generator and its averages so that images of standard normal latents resemble the training images.
+    """Changes given weights so that images of standard normal latents resemble the training images.
 
     In each round, each training image selects the most similar generated images, by features of the pretrained network.
     The next round draws latents from the normal distribution with the mean and covariance of the selected ones. If only
@@ -41,35 +44,58 @@ def fit_latents(state: TrainState, say: Callable[[str], None]) -> None:
     The time counts as training, and is at most 3% of the budget. Networks that do not support it are not changed.
     say: shows a line of text.
     """
-    generator, device = state.generator, state.device
+    began = time.monotonic()
+    _fit(state, state.generator, next(iter(state.generator.coarse_sizes), None), 0.0, say)
+    state.seconds += time.monotonic() - began
+
+
+def fit_latents_again(state: TrainState, say: Callable[[str], None]) -> None:
+    """The same after half of the budget, with the averaged weights, if their images are diverse."""
+    if state.fitted_again or state.images_seen < _AGAIN * state.total_images:
+        return
+    state.fitted_again = 1
+    average = state.ema.average
+    _fit(state, average, average.coarse_sizes[-1] if average.draws_windows else None, _DIVERSE, say)
+
+
+@torch.no_grad()
+def _fit(
+    state: TrainState, generator: Generator, size: tuple[int, int] | None, diverse: float, say: Callable[[str], None]
+) -> None:
+    """Fits the latents of `generator`, and changes the trained generator and all averages in the same way.
+
+    size: of the images that it draws; None: whole ones. diverse: minimum variance of their features, relative to that
+    of real images.
+    """
     if not (generator.moves_latents and isinstance(state.discriminator, ViewDiscriminator)):
         return
-    began, z_dim = time.monotonic(), state.model.z_dim
+    training, z_dim = generator.training, state.model.z_dim
     state.measure(generator)
-    generator.coarse = next(iter(generator.coarse_sizes), None)
-    if (num := _affordable(state)) >= _LEAST:
-        say("  fitting the latents of these weights to the training images")
+    generator.coarse = size
+    if (num := _affordable(state, generator)) >= _LEAST:
+        say("fitting the latents to the training images")
         real = _described_real(state, num)
         noise = torch.Generator().manual_seed(_SEED)
         mean, covariance = torch.zeros(z_dim), torch.eye(z_dim)
-        for _ in range(_ROUNDS):
+        for i in range(_ROUNDS):
             z = mean + torch.randn(num, z_dim, generator=noise) @ torch.linalg.cholesky(covariance).T
-            weights = _selected(real, _described_generated(state, z)).cpu()
+            generated = _described_generated(state, generator, z)
+            if i == 0 and _diversity(real, generated) < diverse:
+                break
+            weights = _selected(real, generated).cpu()
             trust = 1 / (1 + z_dim * float(weights.square().sum()))  # from the effective number of selected images
             centred = z - weights @ z
             mean += trust * (weights @ z - mean)
             covariance += trust * ((weights[:, None] * centred).T @ centred - covariance)
         found = torch.cat([mean[None], torch.linalg.cholesky(covariance)])
-        found = torch.tensor(agree(found.flatten().tolist()), device=device).view(1 + z_dim, z_dim).float()
-        generator.move_latents(found[0], found[1:])
-        for average in state.averages:
-            average.load_state_dict(generator.state_dict())
+        found = torch.tensor(agree(found.flatten().tolist()), device=state.device).view(1 + z_dim, z_dim).float()
+        for network in (state.generator, *state.averages):
+            network.move_latents(found[0], found[1:])
     generator.coarse = None
-    generator.train()
-    state.seconds += time.monotonic() - began
+    generator.train(training)
 
 
-def _affordable(state: TrainState) -> int:
+def _affordable(state: TrainState, generator: Generator) -> int:
     """Number of training images, and of generated images of a round."""
     total = total_images(state.config, state.batches.pack.num_training)
     if total is not None:
@@ -77,38 +103,48 @@ def _affordable(state: TrainState) -> int:
     else:
         began = time.monotonic()
         _described_real(state, _BLOCK)
-        _described_generated(state, torch.zeros(_BLOCK, state.model.z_dim))
+        _described_generated(state, generator, torch.zeros(_BLOCK, state.model.z_dim))
         seconds = (time.monotonic() - began) / (2 * _BLOCK)
         passes = (state.config.minutes or 0) * 60 * _SHARE / seconds
     return int(agree([min(_MOST, passes / (1 + _ROUNDS))])[0])
 
 
 def _described_real(state: TrainState, num: int) -> Tensor:
-    """Features (num, K) of training images at the size that the generator draws now; fewer if there are fewer."""
+    """Features (num, K) of training images; fewer if there are fewer."""
     pack, rows = state.batches.pack, []
     for indices in torch.from_numpy(spaced(pack.training, num)).split(_BLOCK):
-        images = images_at(pack, indices.numpy()).to(state.device)
-        rows.append(_describe(state, at_size(images, state.generator.coarse)))
+        rows.append(_described(state, images_at(pack, indices.numpy()).to(state.device)))
     return torch.cat(rows)
 
 
-def _described_generated(state: TrainState, z: Tensor) -> Tensor:
+def _described_generated(state: TrainState, generator: Generator, z: Tensor) -> Tensor:
     """Features (N, K) of the images of latents (N, z_dim) on the CPU, with all labels in turn."""
     labels, rows = state.labels_in_turn, []
     for i in torch.arange(len(z)).split(_BLOCK):
         given = None if labels is None else labels[i % len(labels)].to(state.device)
-        rows.append(_describe(state, state.generator(z[i].to(state.device), given)))
+        rows.append(_described(state, generator(z[i].to(state.device), given)))
     return torch.cat(rows)
 
 
-def _describe(state: TrainState, images: Tensor) -> Tensor:
+def _described(state: TrainState, images: Tensor) -> Tensor:
+    """Features (N, K) of images, at the size that training begins with."""
     assert isinstance(state.discriminator, ViewDiscriminator)
-    return state.discriminator.described(images)
+    return state.discriminator.described(at_size(images, next(iter(state.generator.coarse_sizes), None)))
 
 
 def _selected(real: Tensor, generated: Tensor) -> Tensor:
     """Weights (N,) of generated images, sum 1, from how many real images each is among the nearest of."""
-    scale = torch.cat([real, generated]).std(dim=0) + _EPS
+    scale = _scale(real, generated)
     nearest = torch.cdist(real / scale, generated / scale).topk(_NEIGHBOURS, largest=False).indices
     counts = torch.bincount(nearest.flatten(), minlength=len(generated)).float().clamp(max=_HEAVIEST)
     return counts / counts.sum()
+
+
+def _diversity(real: Tensor, generated: Tensor) -> float:
+    """Variance of the features of generated images, relative to that of real images."""
+    scale = _scale(real, generated)
+    return float((generated / scale).var(dim=0).mean() / (real / scale).var(dim=0).mean())
+
+
+def _scale(real: Tensor, generated: Tensor) -> Tensor:
+    return torch.cat([real, generated]).std(dim=0) + _EPS

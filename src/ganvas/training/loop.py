@@ -28,6 +28,7 @@ from ganvas.training.autotune import choose_workers
 from ganvas.training.card import write_training_model
 from ganvas.training.clock import Allowance, Caught, Clock, caught_signals
 from ganvas.training.health import Event, Watch, heldout_scores
+from ganvas.training.latents import fit_latents_again
 from ganvas.training.preview import PixelVariety, Preview
 from ganvas.training.progress import Display
 from ganvas.training.rules import traits_of
@@ -170,6 +171,7 @@ class Loop:
     def step(self) -> Stats:
         """Updates both networks once (the discriminator `n_critic` times), and the moving averages."""
         state, config = self.state, self.config
+        fit_latents_again(state, self.display.say)
         state.generator.starting = is_starting(config, state.images_seen, state.total_images)
         state.generator.coarse = coarse_size(state.generator, state.images_seen, state.total_images)
         penalise, paths = state.step % config.penalty_interval == 0, state.step % PATH_INTERVAL == 0

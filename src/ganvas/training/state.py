@@ -33,6 +33,7 @@ class TrainState:
     workers: threads that share each batch; 0: not chosen yet, or only the main thread.
     rollbacks: number of returns to a checkpoint after divergence; each halves the learning rate.
     restarts: number of automatic restarts because of identical images; each halves the learning rate.
+    fitted_again: 1 after `latents.fit_latents_again`.
     gradient_norms: gradient norm of each network before its last update; on the device.
     total_images: end of the schedules, in images; for a budget in minutes an estimate from the measured speed.
     """
@@ -69,6 +70,7 @@ class TrainState:
         self.best_score = float("inf")
         self.rollbacks = 0
         self.restarts = 0
+        self.fitted_again = 0
         self.gradient_norms: dict[str, torch.Tensor] = {}
 
     COUNTERS = (
@@ -82,6 +84,7 @@ class TrainState:
         "best_score",
         "rollbacks",
         "restarts",
+        "fitted_again",
     )
 
     def start_again(self) -> None:
