@@ -14,7 +14,8 @@ from ganvas.data import open_pack
 from ganvas.data.batches import Batches, images_at
 from ganvas.generator import to_pixels
 from ganvas.image_files import save_png
-from ganvas.models import batch_norm, build_generator
+from ganvas.models import batch_norm, build, build_generator
+from ganvas.models.pretrained import ViewDiscriminator
 from ganvas.system.device import choose_device
 from ganvas.training import latents
 from ganvas.training.latents import fit_latents, fit_latents_again
@@ -32,6 +33,15 @@ def test_moved_latents_give_the_images_of_the_others() -> None:
         before = generator(mean + z @ factor.T)
         generator.move_latents(mean, factor)
         torch.testing.assert_close(generator(z), before, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "channels"), [((16, 24), 4), ((32, 32), 1), ((40, 200), 3)])
+def test_images_of_every_size_are_described(size: tuple[int, int], channels: int) -> None:
+    """Also where the coarsest features are one pixel."""
+    _, discriminator = build(ModelConfig("light", *size, channels, z_dim=8, base=4, discriminator="both"))
+    assert isinstance(discriminator, ViewDiscriminator)
+    rows = discriminator.described(torch.rand(3, channels, *size))
+    assert len(rows) == 3 and rows.isfinite().all() and (rows.std(dim=0) > 0).float().mean() > 0.5
 
 
 def mean_image(images: Tensor) -> Tensor:

@@ -260,7 +260,8 @@ class FeatureDiscriminator(ViewDiscriminator):
 
     @torch.no_grad()
     def described(self, images: Tensor) -> Tensor:
-        rows = [moment for x in self.frozen(self.rgb(images)) for moment in (x.mean(dim=(2, 3)), x.std(dim=(2, 3)))]
+        maps = [x.flatten(2) for x in self.frozen(self.rgb(images))]
+        rows = [moment for x in maps for moment in (x.mean(dim=2), x.std(dim=2, correction=0))]
         return torch.cat([part for row in rows for part in row.chunk(self.grounds)], dim=1)
 
     @torch.no_grad()
