@@ -136,5 +136,8 @@ def test_they_are_fitted_again_once_after_half_of_the_budget(drawings: Path, mon
         assert not changes()
     assert state.state_dict()["counters"]["fitted_again"] == 1
     state.fitted_again = 0
+    with monkeypatch.context() as patch:  # not with labels
+        patch.setattr(TrainState, "labels_in_turn", torch.arange(2))
+        assert not changes()
     assert changes()
     assert not changes() and len(said) == 2

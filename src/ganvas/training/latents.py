@@ -50,8 +50,12 @@ def fit_latents(state: TrainState, say: Callable[[str], None]) -> None:
 
 
 def fit_latents_again(state: TrainState, say: Callable[[str], None]) -> None:
-    """The same after half of the budget, with the averaged weights, if their images are diverse."""
-    if state.fitted_again or state.images_seen < _AGAIN * state.total_images:
+    """The same after half of the budget, with the averaged weights, if their images are diverse.
+
+    Not with labels: it would reduce the diversity within a class (RESULTS.md, CIFAR-10).
+    """
+    labelled = state.labels_in_turn is not None
+    if labelled or state.fitted_again or state.images_seen < _AGAIN * state.total_images:
         return
     state.fitted_again = 1
     average = state.ema.average
