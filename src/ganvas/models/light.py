@@ -305,7 +305,7 @@ def build(config: ModelConfig) -> tuple[Generator, compact.Discriminator]:
 def defaults(setting: Setting) -> Defaults:
     shorter = min(setting.height, setting.width)
     usual = modern_defaults(setting)
-    if _based_on(shorter) < shorter:
+    if shorter > SMALL:
         usual["warmup"] = (0.01, "of the budget; training begins with small images")
     return usual | {
         "discriminator": ("both", "pixels and pretrained features: better than either alone"),
