@@ -54,10 +54,11 @@ def fit_latents_again(state: TrainState, say: Callable[[str], None]) -> None:
 
     Not with labels: it would reduce the diversity within a class (RESULTS.md, CIFAR-10).
     """
-    labelled = state.labels_in_turn is not None
-    if labelled or state.fitted_again or state.images_seen < _AGAIN * state.total_images:
+    if state.fitted_again or state.images_seen < _AGAIN * state.total_images:
         return
     state.fitted_again = 1
+    if state.labels_in_turn is not None:
+        return
     average = state.ema.average
     _fit(state, average, average.coarse_sizes[-1] if average.draws_windows else None, _DIVERSE, say)
 
