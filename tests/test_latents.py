@@ -136,9 +136,14 @@ def test_they_are_fitted_again_once_after_half_of_the_budget(drawings: Path, mon
         assert not changes()
     assert state.state_dict()["counters"]["fitted_again"] == 1
     state.fitted_again = 0
+    with monkeypatch.context() as patch:  # and not if they would become so
+        diversity = iter([1.0, 0.5])
+        patch.setattr(latents, "_diversity", lambda real, generated: next(diversity))
+        assert not changes() and next(diversity, None) is None
+    state.fitted_again = 0
     with monkeypatch.context() as patch:  # not with labels
         patch.setattr(TrainState, "labels_in_turn", torch.arange(2))
         assert not changes()
     state.fitted_again = 0
     assert changes()
-    assert not changes() and len(said) == 2
+    assert not changes() and len(said) == 3

@@ -22,7 +22,7 @@ from ganvas.training.state import TrainState
 from ganvas.training.step import at_size
 
 _AGAIN = 0.5  # fraction of the budget after which the latents are fitted again
-_DIVERSE = 0.85  # minimum diversity for that, relative to real images, because the fit reduces it
+_DIVERSE, _STILL_DIVERSE = 0.85, 0.7  # minimum diversity before and after that, relative to real images
 _ROUNDS = 3
 _MOST, _LEAST = 1000, 50  # training images, and generated images of a round; fewer than `_LEAST` decide nothing
 _SHARE = 0.03  # maximum fraction of the budget
@@ -45,12 +45,12 @@ def fit_latents(state: TrainState, say: Callable[[str], None]) -> None:
     say: shows a line of text.
     """
     began = time.monotonic()
-    _fit(state, state.generator, next(iter(state.generator.coarse_sizes), None), 0.0, say)
+    _fit(state, state.generator, next(iter(state.generator.coarse_sizes), None), (0.0, 0.0), say)
     state.seconds += time.monotonic() - began
 
 
 def fit_latents_again(state: TrainState, say: Callable[[str], None]) -> None:
-    """The same after half of the budget, with the averaged weights, if their images are diverse.
+    """The same after half of the budget, with the averaged weights, as long as their images stay diverse.
 
     Not with labels: it would reduce the diversity within a class (RESULTS.md, CIFAR-10).
     """
@@ -60,17 +60,21 @@ def fit_latents_again(state: TrainState, say: Callable[[str], None]) -> None:
     if state.labels_in_turn is not None:
         return
     average = state.ema.average
-    _fit(state, average, average.coarse_sizes[-1] if average.draws_windows else None, _DIVERSE, say)
+    _fit(state, average, average.coarse_sizes[-1] if average.draws_windows else None, (_DIVERSE, _STILL_DIVERSE), say)
 
 
 @torch.no_grad()
 def _fit(
-    state: TrainState, generator: Generator, size: tuple[int, int] | None, diverse: float, say: Callable[[str], None]
+    state: TrainState,
+    generator: Generator,
+    size: tuple[int, int] | None,
+    diverse: tuple[float, float],
+    say: Callable[[str], None],
 ) -> None:
     """Fits the latents of `generator`, and changes the trained generator and all averages in the same way.
 
     size: of the images that it draws; None: whole ones. diverse: minimum variance of their features, relative to that
-    of real images.
+    of real images, before the first round and after the last one that counts.
     """
     if not (generator.moves_latents and isinstance(state.discriminator, ViewDiscriminator)):
         return
@@ -79,25 +83,32 @@ def _fit(
     generator.coarse = size
     if (num := _affordable(state, generator)) >= _LEAST:
         say("fitting the latents to the training images")
-        real = _described_real(state, num)
-        noise = torch.Generator().manual_seed(_SEED)
-        mean, covariance = torch.zeros(z_dim), torch.eye(z_dim)
-        for i in range(_ROUNDS):
-            z = mean + torch.randn(num, z_dim, generator=noise) @ torch.linalg.cholesky(covariance).T
-            generated = _described_generated(state, generator, z)
-            if i == 0 and _diversity(real, generated) < diverse:
-                break
-            weights = _selected(real, generated).cpu()
-            trust = 1 / (1 + z_dim * float(weights.square().sum()))  # from the effective number of selected images
-            centred = z - weights @ z
-            mean += trust * (weights @ z - mean)
-            covariance += trust * ((weights[:, None] * centred).T @ centred - covariance)
+        mean, covariance = _fitted(state, generator, num, diverse)
         found = torch.cat([mean[None], torch.linalg.cholesky(covariance)])
         found = torch.tensor(agree(found.flatten().tolist()), device=state.device).view(1 + z_dim, z_dim).float()
         for network in (state.generator, *state.averages):
             network.move_latents(found[0], found[1:])
     generator.coarse = None
     generator.train(training)
+
+
+def _fitted(state: TrainState, generator: Generator, num: int, diverse: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the latents after the last round that counts. num: as from `_affordable`."""
+    real, z_dim = _described_real(state, num), state.model.z_dim
+    noise = torch.Generator().manual_seed(_SEED)
+    mean, covariance = kept = torch.zeros(z_dim), torch.eye(z_dim)
+    for i in range(_ROUNDS + 1):
+        z = mean + torch.randn(num, z_dim, generator=noise) @ torch.linalg.cholesky(covariance).T
+        generated = _described_generated(state, generator, z)
+        if _diversity(real, generated) < diverse[i > 0]:
+            break
+        kept = mean, covariance
+        weights = _selected(real, generated).cpu()
+        trust = 1 / (1 + z_dim * float(weights.square().sum()))  # from the effective number of selected images
+        centred = z - weights @ z
+        mean = mean + trust * (weights @ z - mean)
+        covariance = covariance + trust * ((weights[:, None] * centred).T @ centred - covariance)
+    return kept
 
 
 def _affordable(state: TrainState, generator: Generator) -> int:
@@ -111,7 +122,7 @@ def _affordable(state: TrainState, generator: Generator) -> int:
         _described_generated(state, generator, torch.zeros(_BLOCK, state.model.z_dim))
         seconds = (time.monotonic() - began) / (2 * _BLOCK)
         passes = (state.config.minutes or 0) * 60 * _SHARE / seconds
-    return int(agree([min(_MOST, passes / (1 + _ROUNDS))])[0])
+    return int(agree([min(_MOST, passes / (2 + _ROUNDS))])[0])
 
 
 def _described_real(state: TrainState, num: int) -> Tensor:
@@ -152,4 +163,5 @@ def _diversity(real: Tensor, generated: Tensor) -> float:
 
 
 def _scale(real: Tensor, generated: Tensor) -> Tensor:
+    """(K,): the standard deviation of each feature, to divide by."""
     return torch.cat([real, generated]).std(dim=0) + _EPS
