@@ -22,7 +22,7 @@ from ganvas.training.state import TrainState
 from ganvas.training.step import at_size
 
 _AGAIN = 0.5  # fraction of the budget after which the latents are fitted again
-_DIVERSE, _STILL_DIVERSE = 0.85, 0.7  # minimum diversity before and after that, relative to real images
+_DIVERSE = 0.85  # minimum diversity before and after that, relative to real images, because the fit reduces it
 _ROUNDS = 3
 _MOST, _LEAST = 1000, 50  # training images, and generated images of a round; fewer than `_LEAST` decide nothing
 _SHARE = 0.03  # maximum fraction of the budget
@@ -45,7 +45,7 @@ def fit_latents(state: TrainState, say: Callable[[str], None]) -> None:
     say: shows a line of text.
     """
     began = time.monotonic()
-    _fit(state, state.generator, next(iter(state.generator.coarse_sizes), None), (0.0, 0.0), say)
+    _fit(state, state.generator, next(iter(state.generator.coarse_sizes), None), 0.0, say)
     state.seconds += time.monotonic() - began
 
 
@@ -60,21 +60,17 @@ def fit_latents_again(state: TrainState, say: Callable[[str], None]) -> None:
     if state.labels_in_turn is not None:
         return
     average = state.ema.average
-    _fit(state, average, average.coarse_sizes[-1] if average.draws_windows else None, (_DIVERSE, _STILL_DIVERSE), say)
+    _fit(state, average, average.coarse_sizes[-1] if average.draws_windows else None, _DIVERSE, say)
 
 
 @torch.no_grad()
 def _fit(
-    state: TrainState,
-    generator: Generator,
-    size: tuple[int, int] | None,
-    diverse: tuple[float, float],
-    say: Callable[[str], None],
+    state: TrainState, generator: Generator, size: tuple[int, int] | None, diverse: float, say: Callable[[str], None]
 ) -> None:
     """Fits the latents of `generator`, and changes the trained generator and all averages in the same way.
 
     size: of the images that it draws; None: whole ones. diverse: minimum variance of their features, relative to that
-    of real images, before the first round and after the last one that counts.
+    of real images; a round after which it is lower does not count.
     """
     if not (generator.moves_latents and isinstance(state.discriminator, ViewDiscriminator)):
         return
@@ -92,15 +88,15 @@ def _fit(
     generator.train(training)
 
 
-def _fitted(state: TrainState, generator: Generator, num: int, diverse: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def _fitted(state: TrainState, generator: Generator, num: int, diverse: float) -> tuple[Tensor, Tensor]:
     """Mean and covariance of the latents after the last round that counts. num: as from `_affordable`."""
     real, z_dim = _described_real(state, num), state.model.z_dim
     noise = torch.Generator().manual_seed(_SEED)
     mean, covariance = kept = torch.zeros(z_dim), torch.eye(z_dim)
-    for i in range(_ROUNDS + 1):
+    for _ in range(_ROUNDS + 1):
         z = mean + torch.randn(num, z_dim, generator=noise) @ torch.linalg.cholesky(covariance).T
         generated = _described_generated(state, generator, z)
-        if _diversity(real, generated) < diverse[i > 0]:
+        if _diversity(real, generated) < diverse:
             break
         kept = mean, covariance
         weights = _selected(real, generated).cpu()
