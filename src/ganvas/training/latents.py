@@ -93,7 +93,9 @@ def _fitted(state: TrainState, generator: Generator, num: int, diverse: float) -
     real, z_dim = _described_real(state, num), state.model.z_dim
     noise = torch.Generator().manual_seed(_SEED)
     mean, covariance = kept = torch.zeros(z_dim), torch.eye(z_dim)
-    for _ in range(_ROUNDS + 1):
+    for i in range(_ROUNDS + 1):
+        if i == _ROUNDS and not diverse:
+            return mean, covariance
         z = mean + torch.randn(num, z_dim, generator=noise) @ torch.linalg.cholesky(covariance).T
         generated = _described_generated(state, generator, z)
         if _diversity(real, generated) < diverse:
