@@ -1,14 +1,16 @@
 """What share of single-line mutations of the source do the quick tests notice?
 
-    python benchmarks/mutations.py --num 100 --seed 0 --area training evaluation --json mutations.json
-    python benchmarks/mutations.py --num 100 --times times.json --most 30
+    python benchmarks/test_times.py --json times.json --lines lines.db
+    python benchmarks/mutations.py --num 100 --seed 0 --times times.json --lines lines.db --most 60
+    python benchmarks/mutations.py --num 100 --seed 0 --area training evaluation
 
 Draws expressions of src/ganvas at random, changes each one in a copy of the source (`<` becomes `<=`, `+` becomes `-`,
-`and` becomes `or`, a number or a condition is replaced), and runs the test files that import the changed module, its
-own (`test_<module>.py`) first, until a test fails. Each run is a copy of this process, which has imported PyTorch, so
-that it starts at once; this needs `os.fork` (not Windows). A mutation is noticed if a test fails or runs out of time.
-Those that are not noticed are listed with their line: some change nothing (an equivalent form, a bound that is never
-reached), the others show a missing test.
+`and` becomes `or`, a number or a condition is replaced), and runs tests until one fails: with --lines the tests that
+run the changed line, the shortest first. Without it, and for a line that only an import runs, these are the test files
+that import the changed module, its own (`test_<module>.py`) first. Each run is a copy of this process, which has
+imported PyTorch, so that it starts at once; this needs `os.fork` (not Windows). A mutation is noticed if a test fails
+or runs out of time. Those that are not noticed are listed with their line: some change nothing (an equivalent form, a
+bound that is never reached), the others show a missing test.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import ast
 import contextlib
 import importlib
+import itertools
 import json
 import math
 import os
@@ -33,6 +36,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from coverage import CoverageData
 
 from common import write_json
 
@@ -55,7 +59,9 @@ OPERATORS: dict[type[ast.AST], tuple[str, str]] = {
     ast.FloorDiv: ("//", "*"), ast.And: ("and", "or"), ast.Or: ("or", "and"),
 }  # fmt: skip
 TIMES: dict[str, float] = {}
-"""Seconds by name of the test file (--times)."""
+"""Seconds by test (--times)."""
+LINES: dict[tuple[str, int], list[str]] = {}
+"""Tests that run a line of a module (--lines)."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,19 @@ def annotations(tree: ast.AST) -> Iterator[ast.expr]:
         yield from (one for one in found if isinstance(one, ast.expr))
 
 
-def tests_of(module: str) -> list[Path]:
+def tests_of(one: Mutation, most: float) -> list[str]:
+    """Tests that may notice a mutation, the shortest first, as many as take `most` seconds."""
+    tests = sorted(LINES.get((one.module, one.line), []), key=seconds_of)
+    if not tests:
+        tests = files_of(one.module)
+        if TIMES:
+            files = {file: i for i, file in enumerate(tests)}
+            tests = sorted((test for test in TIMES if file_of(test) in files), key=lambda test: files[file_of(test)])
+    total = itertools.accumulate(map(seconds_of, tests))
+    return [test for test, seconds in zip(tests, total, strict=True) if seconds <= most]
+
+
+def files_of(module: str) -> list[str]:
     """Test files of a module: test_<name>*.py, those that import it, and test_<name>.py of modules that import it."""
     parts = Path(module).with_suffix("").parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
@@ -133,18 +151,36 @@ def tests_of(module: str) -> list[Path]:
     names = {own, *(f"test_{file.parent.name if file.stem == '__init__' else file.stem}" for file in users)}
     if parts[0] == "models":  # networks are built by their names
         names |= {"test_models", "test_classic"}
-    files = sorted((ROOT / "tests").glob("test_*.py"), key=lambda file: (file.stem != own, seconds_of(file)))
+    files = sorted((ROOT / "tests").glob("test_*.py"), key=lambda file: (file.stem != own, file.stat().st_size))
     return [
-        file for file in files if file.stem in names or file.stem.startswith(own) or re.search(wanted, file.read_text())
+        f"tests/{file.name}"
+        for file in files
+        if file.stem in names or file.stem.startswith(own) or re.search(wanted, file.read_text())
     ]
 
 
-def seconds_of(tests: Path) -> float:
-    """Seconds that a test file takes, measured by test_times.py or estimated from its size."""
-    return TIMES.get(tests.name, tests.stat().st_size / 2000)
+def file_of(test: str) -> str:
+    return test.partition("::")[0]
 
 
-def noticed(mutation: Mutation, folder: Path, tests: list[Path], seconds: float) -> bool:
+def seconds_of(test: str) -> float:
+    """Seconds that a test takes, measured by test_times.py, or those of a file, estimated from its size."""
+    return TIMES[test] if test in TIMES else (ROOT / file_of(test)).stat().st_size / 2000
+
+
+def lines_of(file: Path) -> dict[tuple[str, int], list[str]]:
+    """Tests by module and line, from a file of coverage.py with the names of tests."""
+    data = CoverageData(str(file))
+    data.read()
+    found = {}
+    for path in data.measured_files():
+        module = path.rpartition("/src/ganvas/")[2]
+        for line, contexts in data.contexts_by_lineno(path).items():
+            found[module, line] = sorted(TIMES.keys() & contexts)
+    return found
+
+
+def noticed(mutation: Mutation, folder: Path, tests: list[str], seconds: float) -> bool:
     """Whether a test fails with the mutated copy of the source in `folder`."""
     path = folder / "ganvas" / mutation.module
     before = path.read_bytes()
@@ -155,7 +191,7 @@ def noticed(mutation: Mutation, folder: Path, tests: list[Path], seconds: float)
         path.write_bytes(before)
 
 
-def pass_with(folder: Path, tests: list[Path], seconds: float) -> bool:
+def pass_with(folder: Path, tests: list[str], seconds: float) -> bool:
     """Whether the tests pass, within this time, with the copy of the source in `folder`."""
     child = os.fork()
     if child == 0:
@@ -171,7 +207,7 @@ def pass_with(folder: Path, tests: list[Path], seconds: float) -> bool:
     return False
 
 
-def run_tests(folder: Path, tests: list[Path]) -> NoReturn:
+def run_tests(folder: Path, tests: list[str]) -> NoReturn:
     """Runs the tests in this process, which is a copy, and ends it with their exit code."""
     code = 1
     try:
@@ -184,7 +220,7 @@ def run_tests(folder: Path, tests: list[Path]) -> NoReturn:
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a change within a second might not be seen in the byte code
         sys.dont_write_bytecode = True
         sys.path.insert(0, str(folder))
-        code = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *map(str, tests)]))
+        code = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]))
     finally:
         os._exit(code)
 
@@ -195,34 +231,34 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--area", nargs="*", default=[""], help="folders or modules below src/ganvas; default: all")
     parser.add_argument("--seconds", type=float, default=900, help="time limit of the tests of a mutation")
-    parser.add_argument("--times", type=Path, help="seconds of the test files, written by test_times.py --json")
-    parser.add_argument("--most", type=float, help="only modules whose tests take at most this many seconds in total")
+    parser.add_argument("--times", type=Path, help="seconds of the tests, written by test_times.py --json")
+    parser.add_argument("--lines", type=Path, help="lines that each test runs, written by test_times.py --lines")
+    parser.add_argument("--most", type=float, default=math.inf, help="run tests of at most this many seconds in total")
     parser.add_argument("--passing", action="store_true", help="the tests pass without a mutation: do not check it")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.times:
         TIMES.update(json.loads(arguments.times.read_text()))
+    if arguments.lines:
+        LINES.update(lines_of(arguments.lines))
 
     for name in IMPORTED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     source = ROOT / "src" / "ganvas"
-    most = arguments.most or math.inf
     every = [
         one
         for path in sorted(source.rglob("*.py"))
-        if str(module := path.relative_to(source)).startswith(tuple(arguments.area))
-        and (tests := tests_of(str(module)))
-        and sum(map(seconds_of, tests)) <= most
+        if str(module := path.relative_to(source)).startswith(tuple(arguments.area)) and files_of(str(module))
         for one in mutations(str(module), path.read_bytes())
     ]
     rows = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         shutil.copytree(source, folder / "ganvas")
-        passed: dict[tuple[Path, ...], bool] = {}
+        passed: dict[tuple[str, ...], bool] = {}
         for one in random.Random(arguments.seed).sample(every, min(arguments.num, len(every))):
-            tests = tests_of(one.module)
+            tests = tests_of(one, arguments.most)
             if (key := tuple(tests)) not in passed:
                 passed[key] = arguments.passing or pass_with(folder, tests, arguments.seconds)
             if not passed[key]:  # they would seem to notice everything

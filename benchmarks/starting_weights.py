@@ -36,7 +36,8 @@ from recipes import packed
 SIDE = MODEL.height
 ROWS = 500  # images decoded at once
 PHOTO_PARTS = 24  # enlarged parts of each photo
-RNG = random.Random(0)
+RNG = random.Random()
+"""Draws parts and colours: another --seed gives others."""
 
 
 def main() -> None:
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--continued", action="store_true", help="start from the weights in the package")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    RNG.seed(args.seed)
     folder = args.out / "images"
     folder.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(mixture(args.data)):

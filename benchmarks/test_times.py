@@ -2,20 +2,23 @@
 
     python benchmarks/test_times.py --json times.json
     python benchmarks/test_times.py tests/test_copies.py --most 30
+    python benchmarks/test_times.py --json times.json --lines lines.db
 
 Runs the tests in this process, one file after another. The time of a process that is not waited for does not count.
-The seconds by file are what `mutations.py --times` reads.
+`mutations.py` reads the seconds by test (--times) and the lines of the source that each test runs (--lines).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Generator
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 
 from common import write_json
 
@@ -31,9 +34,10 @@ def processor_seconds() -> float:
 
 
 class Times:
-    """A plugin of pytest that adds up the seconds of set-ups, tests and tear-downs."""
+    """A plugin of pytest that adds up the seconds of set-ups, tests and tear-downs, and names the tests in `lines`."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Coverage | None) -> None:
+        self.lines = lines
         self.collecting = 0.0
         self.tests: dict[str, float] = {}
 
@@ -42,6 +46,8 @@ class Times:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, bool | None, bool | None]:
+        if self.lines:
+            self.lines.switch_context(item.nodeid)
         before = processor_seconds()
         done = yield
         self.tests[item.nodeid] = processor_seconds() - before
@@ -60,9 +66,14 @@ def main() -> None:
     parser.add_argument("tests", nargs="*", default=[])
     parser.add_argument("--most", type=int, default=40, help="number of files and of tests that are shown")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--lines", type=Path, help="write here which lines each test runs (a file of coverage.py)")
     arguments = parser.parse_args()
-    times = Times()
-    pytest.main(["-n", "0", "-q", *arguments.tests], plugins=[times])
+    lines = Coverage(arguments.lines, source=["ganvas"]) if arguments.lines else None
+    times = Times(lines)
+    with lines.collect() if lines else contextlib.nullcontext():
+        pytest.main(["-n", "0", "-q", *arguments.tests], plugins=[times])
+    if lines:
+        lines.save()
     files = times.files()
     print(f"\ncollecting {times.collecting:.1f} s, tests {sum(files.values()):.1f} s")
     for title, found in (("files", files), ("tests", times.tests)):
@@ -70,7 +81,7 @@ def main() -> None:
         for name, seconds in sorted(found.items(), key=lambda one: -one[1])[: arguments.most]:
             print(f"{seconds:7.2f}  {name}")
     if arguments.json:
-        write_json(arguments.json, {name: round(seconds, 2) for name, seconds in sorted(files.items())})
+        write_json(arguments.json, {name: round(seconds, 2) for name, seconds in sorted(times.tests.items())})
 
 
 if __name__ == "__main__":

@@ -176,9 +176,9 @@ def test_missing_values_are_refused(missing, tmp_path):
 
 
 def test_check_compares_within_the_range_of_the_set(tmp_path):
-    """An image that is blank within the range of the set, and one that is another one times ten."""
-    values = noise(SIZE, SIZE)
-    sets = [values * 5000 - 50, values * 500 - 5, values[::-1] * 5000, values * 1e-3]
+    """An image that is blank within the range of the set, and one that is exactly another one times two."""
+    values = noise(SIZE, SIZE).astype(np.float32) * 2500 - 25
+    sets = [values * 2, values, values[::-1] * 2, values * 1e-6]
     found = check(folder_of(tmp_path / "set", [tiff(one.astype(np.float32)) for one in sets]))
     assert found.blank == ["3.tif"] and found.duplicates == [] and found.depths == {16: 4}
 
