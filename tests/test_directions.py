@@ -67,7 +67,7 @@ def test_directions_of_styles_are_the_principal_components_of_w() -> None:
         assert abs(vector @ axis) / np.linalg.norm(vector) == pytest.approx(1, abs=1e-3)
         assert np.linalg.norm(vector) == pytest.approx(variance**0.5, rel=5e-3)  # one standard deviation
         assert vector[np.abs(vector).argmax()] > 0
-    assert found[0].depths is None
+    assert [one.name for one in found] == ["pc1", "pc2", "pc3", "pc4"] and found[0].depths is None
     assert directions.principal(gan, 1, samples=100, depth=2)[0].depths == (2,)
 
 

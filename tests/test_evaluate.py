@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ganvas
 from conftest import Command
@@ -151,6 +152,8 @@ def test_few_pictures_are_judged_and_what_they_do_not_allow_is_said(
     content = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert {"kid", "kid_second", "frechet", "precision", "vendi"} <= {row["key"] for row in content["measures"]}
     assert content["data"]["num_heldout"] == held and content["artefacts"] and content["real_or_fake"]
+    with Image.open(tmp_path / "run" / content["grids"]["generated"]) as grid:
+        assert grid.size == (6 * 18 + 2, 4 * 18 + 2)
     assert (content["copies"] is None) == (held < 20)
     if held < 20:
         said = f"Copies: {held or 'no'} images were held out, 20 are needed"

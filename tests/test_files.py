@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import platformdirs
 import pytest
@@ -111,6 +112,15 @@ def test_without_locks_packing_and_training_go_on_and_say_so(
         locked = run.is_locked
     if code != errno.ENOSYS:  # there filelock has another way to lock
         assert not locked and any("file system without locks" in line for line in said)
+
+
+def test_an_acquired_lock_is_reported(tmp_path: Path) -> None:
+    lock = filelock.FileLock(tmp_path / "lock")
+    assert files.acquire(lock) and lock.is_locked
+    with Run(tmp_path / "run") as run:
+        files.write_json(run.folder / "config.json", {})
+        assert run.is_locked
+    lock.release()
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EBADF])

@@ -140,6 +140,11 @@ def test_a_state_of_the_pictures_is_named(name: str, change: dict[str, Any], vit
     assert told([record | change for record in falling[20:]]) == [name]
 
 
+def test_two_previews_at_the_end_are_enough_to_be_still(vitals: dict[str, Any]) -> None:
+    falling = [vitals | {"score": 1 / (i + 1)} for i in range(10)]
+    assert Told(CONFIG)([*falling[:8], *(record | {"change": 1e-5} for record in falling[8:])]) == ["still"]
+
+
 def test_a_collapse_is_named_unless_the_score_improves(vitals: dict[str, Any]) -> None:
     falling = [vitals | {"score": 1 / (i + 1)} for i in range(12)]
     alike = {"diversity": COLLAPSE / 2}

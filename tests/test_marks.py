@@ -99,6 +99,7 @@ def test_blobs_strokes_and_rare_letters_are_no_marks():
     assert marks(dots) == []
     assert marks(marked(films(100), "I", np.arange(60))[0]) == []
     assert marks(marked(films(200), "R", np.arange(3))[0]) == []
+    assert len(marks(marked(films(200), "R", np.arange(16))[0])) == 1
 
 
 def test_soft_anatomy_is_no_mark():

@@ -44,6 +44,16 @@ def test_two_real_sets_are_separated_by_chance_only(monkeypatch: pytest.MonkeyPa
     assert [("cannot distinguish" in one.sentence) for one in found] == within
 
 
+def test_the_units_of_features_do_not_matter(monkeypatch: pytest.MonkeyPatch, networks: list[Features]) -> None:
+    monkeypatch.setattr(two_sample, "CELLS", 1)
+    images = textures(50, 0)
+    width, rng = networks[0](images[:1]).shape[1], np.random.default_rng(0)
+    units = 10.0 ** rng.integers(-2, 3, width)
+    sets = rng.normal(size=(2, 50, width)) + np.array([0, 0.2])[:, None, None]
+    plain, other = (real_or_fake(images, images, networks, features=(a, b)) for a, b in (sets, sets * units))
+    assert plain.accuracy == other.accuracy and plain.accuracy.low > 0.5
+
+
 def test_copies_are_not_called_indistinguishable(monkeypatch: pytest.MonkeyPatch, networks: list[Features]) -> None:
     """A classifier that knows the original takes its copy for a real image: less than half are right."""
     monkeypatch.setattr(two_sample, "CELLS", 1)
