@@ -460,6 +460,16 @@ def test_a_line_is_where_its_values_are() -> None:
     assert steps[0] == pytest.approx(steps[1], abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("high", "ticks"),
+    [(30, [0, 10, 20, 30]), (8, [0, 2, 4, 6, 8]), (20, [0, 5, 10, 15, 20]), (0.4, [0, 0.1, 0.2, 0.3, 0.4])],
+)
+def test_ticks_are_round_numbers(high: float, ticks: list[float]) -> None:
+    chart = line_chart("c", [Series("a", [0, 50], [0, high])], log_y=False)
+    assert chart is not None
+    assert [float(text) for text in re.findall(r'"end">([\d.]+)</text>', chart.svg)] == ticks
+
+
 def test_what_is_not_finite_or_too_much() -> None:
     assert line_chart("c", [Series("a", [1, 2], [np.nan, 1.0])]) is None
     chart = line_chart("<c>", [Series(EVIL, range(5000), [float("inf"), *range(4999)]), Series("b", [0, 9], [-1, 1])])

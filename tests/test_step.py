@@ -275,6 +275,17 @@ def test_micro_batches_change_nothing(num_classes, micro_batch):
     assert_near(gradients(networks, given, micro_batch=micro_batch), gradients(networks, given), 1e-6)
 
 
+@pytest.mark.parametrize(
+    "change", [{"loss": "hinge"}, {"loss": "least-squares"}, {"loss": "bce", "label_noise": 0.2}], ids=str
+)
+def test_micro_batches_change_nothing_without_rescaled_gradients(change):
+    networks, given = small_networks(), inputs(6, 6, dtype=torch.float64)
+    config = dataclasses.replace(CONFIG, **change)
+    if config.label_noise:
+        given = dataclasses.replace(given, uniform=torch.rand(NUM, 3, dtype=torch.float64))
+    assert_near(gradients(networks, given, config, micro_batch=3), gradients(networks, given, config), 1e-6)
+
+
 @joint
 def test_micro_batches_change_nothing_for_every_model(model, num_classes):
     shape, networks = registered_networks(model, num_classes)
