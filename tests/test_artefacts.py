@@ -19,6 +19,7 @@ from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.errors import DataError
 from ganvas.evaluation.artefacts import checkerboard, correlation_range, examine, pairwise_correlation, sharpness
+from ganvas.results import Interval
 
 
 def clouds(num: int, height: int = 128, width: int = 128, seed: int = 0) -> np.ndarray:
@@ -248,6 +249,16 @@ def test_an_examination_is_plain_values(digits: tuple[np.ndarray, np.ndarray]) -
     found = dataclasses.asdict(examine(*digits))
     assert json.loads(json.dumps(found)) == found
     assert len(found["spectrum"]["frequency"]) == len(found["spectrum"]["real"]) == 16
+
+
+def test_intervals_contain_their_values(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    real, fake = digits
+    blocks = 20 * (np.indices((fake.shape[1] // 8 + 1, fake.shape[2] // 8 + 1)).sum(0) % 2).repeat(8, 0).repeat(8, 1)
+    found = examine(real, clipped(fake + blocks[None, : fake.shape[1], : fake.shape[2], None]))
+    compared = [one for one in vars(found).values() if isinstance(one, Interval)]
+    assert len(compared) > 3
+    for one in compared:
+        assert one.low <= one.value <= one.high, one
 
 
 def test_images_that_repeat_are_found_beside_fewer_real_ones() -> None:

@@ -83,6 +83,7 @@ def test_the_interval_of_a_share_holds_it() -> None:
 def test_modes_by_hand() -> None:
     modes = mode_coverage(np.array([0, 0, 1, 3]), np.array([0.25, 0.25, 0.25, 0.25]))
     assert (modes.covered.value, modes.of) == (3, 4)
+    assert modes.covered.low == pytest.approx(3 - 1.96, abs=1e-3)  # two modes with one image: variance 2 (1 - 2/4)
     assert modes.divergence.value == pytest.approx(0.5 * np.log(2))
     even = mode_coverage(np.arange(100).repeat(10), np.full(100, 7.0))  # counts do as shares
     assert astuple(even.covered) == (100, 100, 100)

@@ -135,7 +135,7 @@ def test_gif_obeys_its_limit_with_noisy_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "expected"),
     [
-        (np.full((100, 40, 1), 1000 * 257 // 10, np.uint16), (100, 100, 100)),
+        (np.full((100, 40, 1), 100 * 257 + 50, np.uint16), (100, 100, 100)),
         (np.full((40, 100, 3), (10, 120, 200), np.uint8), (10, 120, 200)),
         (np.full((40, 40, 4), (0, 0, 0, 0), np.uint8), (255, 255, 255)),
         (np.full((40, 40, 4), (200, 0, 0, 255), np.uint8), (200, 0, 0)),

@@ -83,8 +83,7 @@ def shipped_origin(model: ModelConfig) -> Origin:
 def grown(theirs: Tensors, model: ModelConfig) -> Tensors:
     """The generator's tensors for another image size, without those that start from new weights.
 
-    A stage that has more feature maps gets the known ones first; the others do not influence those. Additional fine
-    stages enlarge the feature maps and keep their values (Chen et al. 2016, "Net2Net").
+    Additional fine stages enlarge the feature maps and keep their values (Chen et al. 2016, "Net2Net").
     """
     with torch.random.fork_rng(devices=[]):
         mine = build_generator(model).state_dict()
@@ -98,11 +97,7 @@ def grown(theirs: Tensors, model: ModelConfig) -> Tensors:
         elif parts[0] == "stages" and int(parts[1]) >= NUM_STAGES and parts[2] == "convs":
             known[name] = nn.init.dirac_(own)
         elif name in theirs and name not in known:
-            region = tuple(slice(min(sides)) for sides in zip(own.shape, theirs[name].shape, strict=True))
-            if own.dim() == 4:
-                own[region[0]] = 0
-            own[region] = theirs[name][region]
-            known[name] = own
+            known[name] = theirs[name]
     return known
 
 
