@@ -127,15 +127,14 @@ def annotations(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def tests_of(one: Mutation, most: float) -> list[str]:
-    """Tests that may notice a mutation, the shortest first, as many as take `most` seconds."""
+    """Tests that may notice a mutation, the shortest first, as many as take `most` seconds, but at least one."""
     tests = sorted(LINES.get((one.module, one.line), []), key=seconds_of)
     if not tests:
-        tests = files_of(one.module)
-        if TIMES:
-            files = {file: i for i, file in enumerate(tests)}
-            tests = sorted((test for test in TIMES if file_of(test) in files), key=lambda test: files[file_of(test)])
+        files = files_of(one.module)
+        timed = (test for test in TIMES if file_of(test) in files)
+        tests = sorted(timed, key=lambda test: files.index(file_of(test))) or files
     total = itertools.accumulate(map(seconds_of, tests))
-    return [test for test, seconds in zip(tests, total, strict=True) if seconds <= most]
+    return [test for test, seconds in zip(tests, total, strict=True) if seconds <= most] or tests[:1]
 
 
 def files_of(module: str) -> list[str]:
