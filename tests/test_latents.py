@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ganvas.config import DataConfig, ModelConfig, TrainOptions
@@ -44,9 +43,9 @@ def test_images_of_every_size_are_described(size: tuple[int, int], channels: int
     assert len(rows) == 3 and rows.isfinite().all() and (rows.std(dim=0) > 0).float().mean() > 0.5
 
 
-def mean_image(images: Tensor) -> Tensor:
-    """The mean of images (N, C, H, W), 8x8 pixels."""
-    return F.adaptive_avg_pool2d(images.mean(dim=0), 8)
+def colour(images: Tensor) -> Tensor:
+    """(N,): mean difference of the channels of a pixel; 0 for gray images."""
+    return (images.amax(dim=1) - images.amin(dim=1)).mean(dim=(1, 2))
 
 
 def begun(folder: Path, **budget: float) -> TrainState:
@@ -69,13 +68,13 @@ def drawn(state: TrainState, num: int = 64) -> Tensor:
 
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images of one kind that the weights draw: those with the lightest background."""
+    """A folder with images of one kind that the weights draw: the grayest ones, mostly films."""
     generator = build_generator(MODEL).eval()
     generator.load_state_dict(shipped_origin(MODEL).generator)
     with torch.no_grad():
         images = generator(torch.randn(120, MODEL.z_dim, generator=torch.Generator().manual_seed(4)))
     folder = tmp_path_factory.mktemp("drawings")
-    for i in images[:, :, :4].mean(dim=(1, 2, 3)).argsort(descending=True)[:24].tolist():
+    for i in colour(images).argsort()[:24].tolist():
         save_png(folder / f"{i}.png", to_pixels(images[i : i + 1], 8)[0])
     return folder
 
@@ -91,19 +90,14 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_generated_images_become_of_the_kind_of_the_training_images(drawings: Path) -> None:
     state = begun(drawings, images=20_000)
     pack = state.batches.pack
-    real = mean_image(images_at(pack, pack.training))
+    real = colour(images_at(pack, pack.training)).mean()
     before = drawn(state)
     said = list[str]()
     fit_latents(state, said.append)
     assert len(said) == 1 and "latents" in said[0]
     assert state.generator.training and state.generator.coarse is None and state.seconds > 0
     after = drawn(state)
-    assert (mean_image(after) - real).norm() < 0.9 * (mean_image(before) - real).norm()
-    assert isinstance(state.discriminator, ViewDiscriminator)
-    given, first, last = map(state.discriminator.described, (images_at(pack, pack.training), before, after))
-    scale = torch.cat([given, first]).std(dim=0) + 1e-6
-    far, near = ((given.mean(dim=0) - one.mean(dim=0)) / scale for one in (first, last))
-    assert near.norm() < 0.9 * far.norm()
+    assert colour(after).mean() - real < 0.7 * (colour(before).mean() - real)
     assert after.std(dim=0).mean() > 0.5 * before.std(dim=0).mean()  # not one image for all latents
     for average in state.averages:
         mine = state.generator.state_dict()
